@@ -55,7 +55,7 @@ def test_a_comparison_on_a_terminal(width: int, tmp_path: Path) -> None:
     bars = [line for line in lines if "━" in line and " 10/10 " in line]
     for name in ("tvlars", "lars", "sgd"):
         last = [line for line in bars if line.startswith(f"{name} b256 s1 ")][-1]
-        in_all = "" if name == "sgd" else r", \d+ s in all"  # no run comes after the last one
+        in_all = "" if name == "sgd" else r", all runs: \d+ s"  # no run comes after the last one
         assert re.search(rf"━+ 10/10 .*\btest \d+\.\d\d%.* 0:00:00{in_all}\s*$", last)
         assert "phi" not in last or name == "tvlars"
         assert "phi" in last or name != "tvlars" or width < 140

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tvlars.lab import TrainConfig, load_run, train
-from tvlars.lab.console import Lasting, say
+from tvlars.lab.console import Lasting, print_table, say
 from tvlars.lab.experiments.board import choose_board
 from tvlars.lab.training.progress import BarReporter, LineReporter, choose_reporter
 
@@ -79,3 +80,30 @@ def test_what_is_lost_is_known_where_somebody_may_want_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "stdout", latin)
     say("φ = 1", "é")
     assert latin.buffer.getvalue().decode("latin-1") == "? = 1\né\n"  # type: ignore[attr-defined]
+
+
+def test_a_table_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Heads are broken first, then columns are left out, then texts are folded; numbers are never cut."""
+    rows = [{"arm": "a" * 30, "best validation accuracy": "81.25 ± 0.40 %", "range of seeds": "0.29 to 1.17"}]
+    drop = ["range of seeds", ""]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr("tvlars.lab.console.is_terminal", lambda stream: True)
+
+    def printed(width: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(rows, drop)
+        return re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+
+    whole, broken, fewer, folded = map(printed, (120, 70, 60, 40))
+    assert " best validation accuracy ┃ range of seeds ┃" in whole
+    assert "not shown" not in whole
+    assert "best validation" not in broken
+    assert "0.29 to 1.17" in broken
+    assert "0.29" not in fewer
+    assert "not shown for lack of room: range of seeds\n" in fewer
+    assert "a" * 30 in fewer
+    assert "a" * 17 not in folded
+    assert "a" * 16 in folded
+    for width, text in ((120, whole), (70, broken), (60, fewer), (40, folded)):
+        assert "81.25 ± 0.40 %" in text
+        assert max(map(len, text.splitlines())) <= width

@@ -107,7 +107,7 @@ def tell_study(result: Any) -> int:
     from tvlars.lab.experiments.scaling.page import report_of as report_of_scaling
 
     name = result.config.kind()
-    say((report_of_robustness if name == "robustness" else report_of_scaling)(result).text())
+    (report_of_robustness if name == "robustness" else report_of_scaling)(result).print()
     say(f"page: {result.folder / f'{name}.html'}, figure: {result.folder / f'{name}.svg'}")
     missing, runs = result.unfinished, result.runs
     if missing:

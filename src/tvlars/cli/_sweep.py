@@ -182,13 +182,13 @@ def tell_tuning(result: Any) -> int:
 
 def tell(result: Any) -> int:
     """Print the results of a sweep and return the exit code."""
-    from tvlars.lab.comparison.table import print_table
+    from tvlars.lab.comparison.table import print_comparison
     from tvlars.lab.run_folder.status import Status
 
     for title, comparison in result.comparisons().items():
         if title:
             say(title)
-        print_table(comparison)
+        print_comparison(comparison)
     for line in result.failures():
         say(line)
     if "results.csv" not in result.unwritten:

@@ -194,9 +194,9 @@ def tell_comparison(comparison: Any) -> int:
 
     if not is_first():
         return DIVERGED if comparison.diverged else 0
-    from tvlars.lab.comparison.table import print_table  # imports pandas
+    from tvlars.lab.comparison.table import print_comparison  # imports pandas
 
-    print_table(comparison)
+    print_comparison(comparison)
     say(f"page: {comparison.folder / 'report.html'}")
     of = counted(len(comparison.runs), "run")
     if failed := [run for run in comparison.runs if run.status == Status.FAILED]:

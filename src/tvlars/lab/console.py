@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, errn
 """Errors of a pipe or a terminal that is closed for good."""
 WIDE = 160
 """Columns of a table without a terminal."""
+FOLDED = 16
+"""Columns of the terminal to which texts in tables are folded."""
 
 
 def say(*lines: str, whole: bool = False) -> None:
@@ -75,6 +78,32 @@ def console(error: bool = False) -> Console:
     width = None if stream.isatty() else WIDE
     file = None if not error and _shows_widgets() else stream
     return Console(file=file, width=width, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(rows: list[dict[str, str]], drop: Sequence[str] = (), left: Sequence[str] = (), end: str = "") -> None:
+    """Print ``rows``, texts by column, at least one. A terminal that is too narrow breaks heads between words, then
+    leaves out the columns ``drop``, the first one first, and names them, with ``end`` after them; cells are not cut.
+    The first column and those of ``left`` are aligned left, and from an empty name in ``drop`` on, folded."""
+    from rich.cells import cell_len
+    from rich.table import Table
+
+    out, shown, left = console(), list(rows[0]), [next(iter(rows[0])), *left]
+    cells = {name: max(cell_len(row[name]) for row in rows) for name in shown}
+    widths = {name: max(cells[name], cell_len(name)) for name in shown}
+    heads = {name: max(cells[name], *map(cell_len, name.split())) for name in shown}
+    for name, less in (("", heads), *((name, {one: min(heads[one], FOLDED) for one in left}) for name in drop)):
+        if out.is_terminal and 1 + sum(3 + widths[one] for one in shown) > out.width:
+            widths |= {} if name else less
+            shown = [one for one in shown if one != name]
+    out.width = max(out.width, 1 + sum(3 + widths[name] for name in shown))
+    table = Table()
+    for name in shown:
+        table.add_column(name, justify="left" if name in left else "right", width=widths[name], overflow="fold")
+    for row in rows:
+        table.add_row(*(row[name] for name in shown))
+    out.print(table, soft_wrap=False)
+    if left_out := [name for name in rows[0] if name not in shown]:
+        say(f"not shown for lack of room: {', '.join(left_out)}{end}")
 
 
 def shows_bars() -> bool:

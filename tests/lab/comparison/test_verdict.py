@@ -18,7 +18,7 @@ from tvlars.lab.comparison.paired import holm
 from tvlars.lab.comparison.paper import paper_table
 from tvlars.lab.comparison.statistics import differences, table
 from tvlars.lab.comparison.table import Cell, pair_cells, table_cells, table_rows
-from tvlars.lab.comparison.verdict import answers, remarks, with_verdicts
+from tvlars.lab.comparison.verdict import answers, remarks, untuned, with_verdicts
 from tvlars.lab.experiments.results import SweepResult, SweepRun
 from tvlars.lab.report.parts import parts_of, version_notes
 from tvlars.lab.tasks import Measure
@@ -498,3 +498,13 @@ def test_a_comparison_that_was_changed_by_hand_is_refused(tmp_path: Path, values
 def test_optimizers_of_a_comparison_have_as_many_epochs() -> None:
     with pytest.raises(UsageError, match="epochs must be the same for all optimizers, but is set only for lars"):
         CompareConfig(overrides=(("lars", "epochs", 9),))
+
+
+def test_rates_that_nobody_tuned_are_said() -> None:
+    planned, given = {"optimizer": "lars", "lr": None}, {"optimizer": "adamw", "lr": 0.001}
+    end = "is the plan's, not tuned; with tuned rates (tvlars tune) the order may change."
+    assert untuned({"lars": planned, "adamw": {**given, "lr": None}}) == [f"The learning rate of all arms {end}"]
+    assert untuned({"lars": planned, "adamw": given}) == [f"The learning rate of lars {end}"]
+    own = {"optimizer": "./mine.py:build", "lr": None}  # has a rate of its own
+    assert untuned({"mine": own, "adamw": given}) == untuned({"lars": planned}) == []
+    assert untuned({"lars": {}, "adamw": given}) == []  # a folder that no longer exists

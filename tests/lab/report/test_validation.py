@@ -16,7 +16,7 @@ from tests.lab.first import first
 from tvlars.lab import CompareConfig, ImageData, TrainConfig, UsageError, compare, report, train
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.held_out import NOTHING_HELD_OUT, held_out
-from tvlars.lab.comparison.table import print_table
+from tvlars.lab.comparison.table import print_comparison
 from tvlars.lab.training import prepare
 from tvlars.lab.training.progress import Reporter
 
@@ -55,7 +55,7 @@ def test_a_comparison_with_validation(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     made = compare(config, reporter=Reporter, announce=print)
     assert "240 training, 60 validation and 360 test images" in capsys.readouterr().out
-    print_table(made)
+    print_comparison(made)
     sentence = held_out(60, keep_best=True)
     assert sentence in capsys.readouterr().out
     page = tmp_path / "out" / "report.html"
@@ -79,7 +79,7 @@ def test_a_comparison_with_validation(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_comparison_without_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = CompareConfig(BASE, optimizers=("sgd",), batch_sizes=(64,), seeds=(0,), out=tmp_path / "out")
     made = compare(config, reporter=Reporter, announce=print)
-    print_table(made)
+    print_comparison(made)
     assert NOTHING_HELD_OUT in capsys.readouterr().out
     page = tmp_path / "out" / "report.html"
     assert NOTHING_HELD_OUT in page.read_text()

@@ -73,10 +73,10 @@ def test_the_time_of_later_runs_is_shown_beside_that_of_this_one(
     clock.now += 891.0
     lines.epoch(epoch(100))
     first, last = capsys.readouterr().out.splitlines()
-    assert first.endswith("  891 s left, 45 min in all")
-    assert last.endswith("  0 s left, 30 min in all")
+    assert first.endswith("  891 s left, all runs: 45 min")
+    assert last.endswith("  0 s left, all runs: 30 min")
     assert bar.progress is not None
-    assert bar.progress.tasks[0].fields["left"] == "0:14:51, 45 min in all"
+    assert bar.progress.tasks[0].fields["left"] == "0:14:51, all runs: 45 min"
     bar.end("finished")
 
 

@@ -206,11 +206,12 @@ class Comparison:
         return answers(statistics.table(self._frame()), self.differences(), self.measure, classes)
 
     def remarks(self) -> list[str]:
-        """Return sentences on limits of the numbers, see :func:`tvlars.lab.comparison.verdict.remarks`."""
+        """Return sentences on limits of the numbers: seeds without a result, few seeds or images, untuned rates."""
         from tvlars.lab.comparison import statistics, verdict
 
         frame = self._frame()
-        return verdict.remarks(statistics.table(frame), frame, self.measure)
+        configs = {run.optimizer: read_object(self.folder / run.folder / CONFIG) for run in self.runs if run.folder}
+        return verdict.remarks(statistics.table(frame), frame, self.measure) + verdict.untuned(configs)
 
     def _frame(self) -> pd.DataFrame:
         """Return the runs with the predictions in their folders."""

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pandas as pd
-from rich.cells import cell_len
-from rich.table import Table
 
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.pair import said_margin
 from tvlars.lab.comparison.paper import metric_text, number_text, p_text, runs_text, seeds_text
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_best
-from tvlars.lab.console import console, say
+from tvlars.lab.console import print_table, say
 from tvlars.lab.tasks import Measure
 
 P_VALUE, SECONDS, EFFECT = "p (Holm)", "training, s", "Hedges' g_z"
@@ -88,25 +86,11 @@ def against(measure: Measure) -> str:
     return f"against the {measure.best} mean"
 
 
-def print_table(comparison: Comparison) -> None:
-    """Print the table to standard output, without wrapping, and the results in sentences."""
-    rows = table_rows(comparison)
-    if not rows:
-        say("no run has finished")
-        return
-    shown, out = list(rows[0]), console()
-    for name in by_least_importance(rows, comparison.measure):
-        if out.is_terminal and _width(rows, shown) > out.width:
-            shown.remove(name)
-    out.width = max(out.width, _width(rows, shown))  # a cell is never cut
-    table = Table()
-    for name in shown:
-        table.add_column(name, justify="left" if name == "optimizer" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(row[name] for name in shown))
-    out.print(table, soft_wrap=False)
-    if left_out := [name for name in rows[0] if name not in shown]:
-        say(f"not shown for lack of room: {', '.join(left_out)}")
+def print_comparison(comparison: Comparison) -> None:
+    """Print the table and the results in sentences to standard output."""
+    if not (rows := table_rows(comparison)):
+        return say("no run has finished")
+    print_table(rows, by_least_importance(rows, comparison.measure))
     say(*comparison.answers(), *comparison.remarks(), comparison.protocol)
 
 
@@ -117,11 +101,6 @@ def by_least_importance(rows: list[dict[str, str]], measure: Measure) -> list[st
     last = [*kept, P_VALUE, "runs", "lr", "test loss", "each seed", "batch size"]
     others = [name for name in rows[0] if name not in last]  # images/s, extra measures, train loss
     return [*reversed(others), *(name for name in reversed(last[len(kept) :]) if name in rows[0] and name not in kept)]
-
-
-def _width(rows: list[dict[str, str]], shown: list[str]) -> int:
-    """Return the width of the table in columns of a terminal."""
-    return 1 + sum(3 + max(cell_len(text) for text in (name, *(row[name] for row in rows))) for name in shown)
 
 
 def _cells(

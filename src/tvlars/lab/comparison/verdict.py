@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -39,6 +40,16 @@ def remarks(rows: pd.DataFrame, runs: pd.DataFrame, measure: Measure | None = No
         split = "validation" if measure.name.startswith("validation") else "test"
         found.append(f"{counted(images, f'{split} image')}: one image is {100 / images:.1f} points.")
     return found
+
+
+def untuned(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the sentence on arms with the plan's learning rate; ``configs`` are options of a run of each arm."""
+    known = {arm: config for arm, config in configs.items() if "lr" in config}
+    planned = [arm for arm, config in known.items() if config["lr"] is None and ":" not in str(config["optimizer"])]
+    if not planned or len(known) == 1:
+        return []
+    of = "all arms" if len(planned) == len(known) else listed(planned)
+    return [f"The learning rate of {of} is the plan's, not tuned; with tuned rates (tvlars tune) the order may change."]
 
 
 def answers(

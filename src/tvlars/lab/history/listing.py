@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvlars.lab.console import console, say
+from tvlars.lab.console import print_table, say
 from tvlars.lab.errors import UsageError
 from tvlars.lab.files.marked import mark
 from tvlars.lab.history.conditions import TIME, Condition, column_of, local_time
@@ -36,11 +36,8 @@ NO_SETTING = (
 the columns folder and epochs."""
 GOES_FIRST = ("started", "data", "model")
 """Columns that are dropped first on a narrow terminal, after other settings."""
-
 GOES_LAST = ("epochs_done", "status", "batch_size", "seed", "validation_accuracy")
 """Columns that are dropped next, if there is no room even with folders and arms folded over several lines."""
-FOLDED, LEAST = ("folder", "arm", "optimizer"), 24
-"""Columns that are folded on a narrow terminal, and their smallest width before other columns are dropped."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +131,9 @@ class Listing:
         """
         if self.rows:
             names, alike = self._chosen(columns)
-            hidden = self._print(names, fit=not columns)
+            self._print(names, fit=not columns)
             if alike:
                 say(f"all of them: {', '.join(alike)}")
-            if hidden:
-                say(f"no room here for {', '.join(map(title_of, hidden))}: --columns chooses, --format csv has all")
         number = "1 run" if self.of == 1 else f"{self.of} runs"
         some = f"{len(self.rows)} of " * (len(self.rows) != self.of)
         say(f"{some}{number}", *self.notes, *self.left_out.lines())
@@ -166,40 +161,14 @@ class Listing:
         measured = [name for name in named if any(row.get(name) is not None for row in self.rows)]
         return [*names, *measured, TIME], alike
 
-    def _print(self, names: list[str], fit: bool) -> list[str]:
-        """Print the table; return the columns that did not fit."""
-        from rich.table import Table
-
-        out = console()
-        cells = {name: [text_of(name, row) for row in self.rows] for name in names}
-        wide = {name: max(len(title_of(name)), *map(len, cells[name])) for name in names}
-        dropped: list[str] = []
-        if fit and out.is_terminal:
-            least = {name: min(width, LEAST) if name in FOLDED else width for name, width in wide.items()}
-            others = [name for name in reversed(names) if name not in (*FIRST, *MAIN, *ACCURACIES, TIME)]
-            others.sort(key=lambda name: name in self.results)  # settings go first
-            for candidates, widths in (((*others, *GOES_FIRST), wide), (GOES_LAST, least)):
-                for name in candidates:
-                    if 1 + sum(widths[name] + 3 for name in names if name not in dropped) <= out.width:
-                        break
-                    if name in names:
-                        dropped.append(name)
-        kept = [name for name in names if name not in dropped]
-        if not out.is_terminal:
-            out.width = 1 + sum(wide[name] + 3 for name in kept)
-        table = Table()
-        for name in kept:
-            table.add_column(
-                title_of(name),
-                justify="left" if isinstance(self.rows[0].get(name), str) else "right",
-                no_wrap=name not in FOLDED,
-                overflow="fold",
-                min_width=min(wide[name], LEAST // 2) if name in FOLDED else wide[name],
-            )
-        for i in range(len(self.rows)):
-            table.add_row(*(cells[name][i] for name in kept))
-        out.print(table, soft_wrap=False)
-        return [name for name in names if name in dropped]
+    def _print(self, names: list[str], fit: bool) -> None:
+        others = [name for name in reversed(names) if name not in (*FIRST, *MAIN, *ACCURACIES, TIME)]
+        others.sort(key=lambda name: name in self.results)  # settings go first
+        drop = [*others, *GOES_FIRST, "", *GOES_LAST] if fit else []
+        rows = [{title_of(name): text_of(name, row) for name in names} for row in self.rows]
+        left = [title_of(name) for name in names if isinstance(self.rows[0].get(name), str)]
+        drop = [name and title_of(name) for name in drop]
+        print_table(rows, drop, left, end=": --columns chooses, --format csv has all")
 
 
 def list_runs(

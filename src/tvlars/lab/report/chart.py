@@ -182,10 +182,15 @@ def _label(tick: float) -> str:
 
 
 def powers_of_two(values: Sequence[float]) -> list[float]:
-    """Return powers of two from below the smallest to above the largest value, as ticks; at most about ten."""
+    """Return powers of two from below the smallest to above the largest value, as ticks; at most about ten.
+
+    Within one octave there are quarters between both powers, since axes may show neither.
+    """
     known = [value for value in values if 0 < value < math.inf]
     if not known:
         return [1.0]
     low, high = math.floor(math.log2(min(known))), math.ceil(math.log2(max(known)))
     every = max(-(-(high - low) // 10), 1)
+    if high - low == 1:
+        return [2.0**low * (1 + quarter / 4) for quarter in range(5)]
     return [2.0**power for power in range(low, high + every, every)]

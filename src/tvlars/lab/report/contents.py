@@ -16,7 +16,7 @@ from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.paper import PaperTable, arm_notes, pairs_table, paper_table
 from tvlars.lab.comparison.statistics import best_arms
 from tvlars.lab.comparison.table import P_VALUE, against, pair_cells, table_cells
-from tvlars.lab.comparison.verdict import remarks, with_verdicts
+from tvlars.lab.comparison.verdict import remarks, untuned, with_verdicts
 from tvlars.lab.registered.deviations import sentences
 from tvlars.lab.report import figures, layers, sharpness, tuning
 from tvlars.lab.report.arms import Arm, config_of
@@ -127,7 +127,11 @@ class Report:
 
     def protocols(self) -> list[str]:
         """Return the sentences on limits of the numbers and on held-out images; if parts differ, each names its own."""
-        found = [(p.title, one) for p in self.parts for one in (*remarks(p.table, p.frame, p.measure), p.protocol)]
+        found = []
+        for part in self.parts:
+            rates = untuned({arm.name: vars(config_of(arm.runs[0])) for arm in part.arms})
+            limits = *remarks(part.table, part.frame, part.measure), *rates, part.protocol
+            found += [(part.title, one) for one in limits]
         times = Counter(one for _, one in found)
         said = [f"{title}. {one}" if title and times[one] < len(self.parts) else one for title, one in found]
         return list(dict.fromkeys([*said, *self.tuned, *self.registered]))

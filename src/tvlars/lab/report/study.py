@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from tvlars.lab.comparison.paper import PaperTable
+from tvlars.lab.console import print_table, say
 from tvlars.lab.files.disk import write_whole
 from tvlars.lab.report.chart import Chart, svg
 from tvlars.lab.report.forms import study_page
@@ -16,9 +15,11 @@ from tvlars.lab.report.forms import study_page
 
 @dataclass(frozen=True)
 class StudyTable(PaperTable):
-    """Table of a study, for its page and for papers. ``title`` is its heading on a page."""
+    """Table of a study, for its page and for papers. ``title`` is its heading on a page, ``drop`` are columns that a
+    narrow terminal leaves out, the first one first."""
 
     title: str = ""
+    drop: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class StudyReport:
     notes: Sequence[str] = ()
     runs: str = field(default="runs/")
 
-    def text(self) -> str:
-        """Return tables and sentences for a terminal, without the last table, which has all details."""
-        frames = [pd.DataFrame(table.rows, columns=table.head) for table in self.tables[:-1]]
-        notes = (f"note: {note}" for note in self.notes)
-        said = *self.answers, self.protocol, *notes
-        return "\n".join([*(frame.to_string(index=False) for frame in frames), *said])
+    def print(self) -> None:
+        """Print tables and sentences, without the last table, which has all details."""
+        for table in self.tables[:-1]:
+            rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
+            print_table(rows, [table.head[i] for i in table.drop])
+        say(*self.answers, self.protocol, *(f"note: {note}" for note in self.notes))
 
     def page(self) -> str:
         """Return one HTML file that needs no network."""

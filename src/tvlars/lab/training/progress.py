@@ -79,9 +79,9 @@ class LineReporter(Reporter):
         return 0.0 if left <= 0 else (perf_counter() - self.began) / taken * left if taken > 0 else None
 
     def in_all(self, step: int) -> str:
-        """Return the remaining time of this run and those after it, as ", 14 min in all"; "" for the last one."""
+        """Return the remaining time of this run and those after it, as ", all runs: 14 min"; "" for the last one."""
         left = self.left(step, self.after)
-        return f", {duration(left)} in all" if self.after and left is not None else ""
+        return f", all runs: {duration(left)}" if self.after and left is not None else ""
 
     def measures(self, values: Mapping[str, float]) -> None:
         texts = (f"{name.partition('_')[2].replace('_', ' ')} {value:.4g}" for name, value in values.items())

@@ -96,6 +96,8 @@ def test_table_sentences_and_notes_of_hand_made_runs(tmp_path: Path) -> None:
     assert first.endswith("25% of 8 runs failed.")
     assert "at least 3 octaves (range of 2 seeds: 3 to 3), from lr 1 to 8" in second
     assert result.notes() == [
+        "10 optimizer steps are too few for a schedule to act; more epochs or a smaller batch size give more, take at "
+        "least 50.",
         "tvlars: the plateau reaches the lowest and highest rate tried, so its width is a lower bound.",
         "A bootstrap interval from 2 seeds is no wider than their range: it contains the true value in at most 50% of "
         "studies, not in 95 %.",

@@ -51,7 +51,7 @@ def _table(result: RobustnessResult) -> StudyTable:
         "classes: a tenth of the way from chance level to 100 %). In means, a run whose loss was not finite counts "
         "with chance-level accuracy."
     )
-    return StudyTable(head, rows, 1, caption)
+    return StudyTable(head, rows, 1, caption, drop=(5, 3, 2))
 
 
 def _rates(result: RobustnessResult) -> StudyTable:

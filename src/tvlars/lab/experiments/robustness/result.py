@@ -10,6 +10,7 @@ from tvlars.lab.experiments.robustness.plateau import Plateau, plateau
 from tvlars.lab.experiments.studies.config import StudyConfig
 from tvlars.lab.experiments.studies.runs import StudyResult, accuracies, mean, middle, resampled
 from tvlars.lab.options import option
+from tvlars.plan import FEW_STEPS, few_steps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,8 +134,8 @@ class RobustnessResult(StudyResult):
         return said
 
     def notes(self) -> list[str]:
-        """Return sentences on plateaus that reach the end of the grid, and on missing results."""
-        said = []
+        """Return sentences on few steps, plateaus that reach the end of the grid, and missing results."""
+        said = [f"{'; '.join(few_steps(int(most)))}." for most in [self.runs["steps"].max()] if most < FEW_STEPS]
         for row in self.table().to_dict("records"):
             if where := {"low": "lowest", "high": "highest", "both": "lowest and highest"}.get(row["at_least"]):
                 said.append(f"{row['arm']}: the plateau reaches the {where} rate tried, so its width is a lower bound.")

@@ -51,7 +51,7 @@ def _targets(result: ScalingResult) -> StudyTable:
         "seeds, with rates chosen anew. Samples are steps times batch size; seconds of training and lr are from the "
         "shortest run that reaches the target."
     )
-    return StudyTable(head, rows, 2, caption, (0,))
+    return StudyTable(head, rows, 2, caption, (0,), drop=(4, 3, 6, 5))
 
 
 def _fits(result: ScalingResult) -> StudyTable:
@@ -70,14 +70,14 @@ def _fits(result: ScalingResult) -> StudyTable:
         "A critical batch size outside of those batch sizes is extrapolated."
     )
     head = ["arm", "batch sizes", "critical batch size", result.spread, "fewest steps"]
-    return StudyTable(head, rows, 2, caption, title="Critical batch size")
+    return StudyTable(head, rows, 2, caption, title="Critical batch size", drop=(1, 4))
 
 
 def _horizons(result: ScalingResult) -> StudyTable:
     rows: list[list[str]] = []
     for row in result.horizons().to_dict("records"):
         mean, lr = Measure().text(row["accuracy"], row["interval"]), number_text(row["lr"])
-        edge = f"{row['edge']} of {row['rates']}" if row["edge"] else f"of {row['rates']}"
+        edge = f"{row['rates']}, best {row['edge']}" if row["edge"] else str(row["rates"])
         rows.append([row["arm"], f"{row['batch_size']:,}", f"{row['horizon']:,}", mean, lr, edge])
     head = ["arm", "batch size", "horizon", f"{result.ran.measure}, %", "best lr", "rates"]
     caption = f"Each run at its best rate, with a schedule over the whole run{means_of([len(result.config.seeds)])}."
@@ -98,14 +98,14 @@ def _charts(result: ScalingResult) -> list[Chart]:
         arm, (color, _) = fit["arm"], colors[fit["arm"]]
         if fit["why"] or fit["beyond"]:
             continue
-        curve, name = Fit(fit["least"], fit["critical"]), f"{arm}: critical batch size"
+        curve, beyond = Fit(fit["least"], fit["critical"]), " (extrapolated)" * bool(fit["extrapolated"])
         many = [sizes[0] * (sizes[-1] / sizes[0]) ** (i / 40) for i in range(41)]
         steps = [curve.steps(size) for size in many]
         first = not any(one.dash == "dot" for one in charts[0].lines)
         charts[0].lines.append(Line("fit", color, many, steps, dash="dot", markers=False, legend=first))
         if sizes[0] / 2 <= fit["critical"] <= sizes[-1] * 2:
             low, high = (min(max(float(fit[name]), sizes[0] / 2), sizes[-1] * 2.0) for name in ("low", "high"))
-            charts[0].spans.append(Span(name, color, low, high, x=fit["critical"]))
+            charts[0].spans.append(Span(f"{arm}: critical batch size{beyond}", color, low, high, x=fit["critical"]))
     return charts
 
 
