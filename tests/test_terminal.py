@@ -71,17 +71,20 @@ def test_a_comparison_on_a_terminal(width: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_bar_has_the_accuracy_and_the_time_left_whole(width: int, tmp_path: Path) -> None:
     config = TrainConfig(epochs=100)
-    bar = BarReporter(brief=True)
-    bar.console.file, bar.console.width = io.StringIO(), width
-    bar.console._force_terminal = True
+    bar, shown = BarReporter(brief=True), io.StringIO()
+    bar.console.file, bar.console.width = shown, width
+    bar.console._force_terminal = bar.console.is_interactive = True
     bar.start(config, config.plan(1437), [], tmp_path)
     bar.step(StepRow(250, 50.0, 0.5, 0.9, 1.0, 1.0))
     bar.epoch(EpochRow(1, 5, 0.5, 0.9, 0.5, 0.9, 100.0, 9.0))
     bar.step(StepRow(251, 50.2, 0.5, 0.9, 1.0, 1.0))
-    bar.measuring("sharpness")
+    bar.measuring("sharpness 5 of 5: worst case of Keskar et al.")
+    now = [line.rstrip() for line in lines_of(shown.getvalue()) if "measuring" in line][-1]
+    assert re.search(r"━.* 251/500 .*measuring sharpness 5 of 5.* \.\.\. \d:\d\d:\d\d$", now)
+    assert len(now) <= width
     bar.note("sharpness: high")
     bar.end("finished")
-    last = lines_of(bar.console.file.getvalue())[-2].rstrip()
+    last = lines_of(shown.getvalue())[-2].rstrip()
     assert len(last) <= width
     assert re.search(r"━.* 251/500 .*test 90\.00%.* \d:\d\d:\d\d$", last)
     assert "phi" in last or width < 140

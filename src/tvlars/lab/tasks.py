@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from tvlars._checks import one_line
 from tvlars.lab import memory
-from tvlars.lab.errors import UsageError, unknown
+from tvlars.lab.errors import UsageError, plus_minus, unknown
 from tvlars.lab.imported import GIVEN, is_theirs, load_object, refused, said_path
 from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
 
@@ -65,10 +65,8 @@ class Measure:
 
     def text(self, value: float, interval: float = math.nan) -> str:
         """Return a value, or a difference, with the half width of its interval; "-" for NaN."""
-        if math.isnan(value):
-            return "-"
-        if self.of_task:
-            return f"{value:.4g}" + ("" if math.isnan(interval) else f" ± {interval:.2g}")
+        if self.of_task or math.isnan(value):
+            return plus_minus(value, interval)
         return f"{100 * value:.2f}" + ("" if math.isnan(interval) else f" ± {100 * interval:.2f}")
 
 

@@ -14,6 +14,7 @@ from tvlars.lab.comparison.pair import said_margin
 from tvlars.lab.comparison.paired import FEWEST_OF_INTERVAL, LEVEL, POWER, fewest_seeds
 from tvlars.lab.comparison.statistics import SIGNIFICANT, best_arms, metrics_in, named_columns
 from tvlars.lab.config import OPTIONS
+from tvlars.lab.errors import plus_minus
 from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.options import Is
 from tvlars.lab.tasks import Measure
@@ -125,7 +126,7 @@ def paper_table(
         if "equivalent" in str(row["verdict"]):
             equivalent.add(i)
         size = [f"{row['batch_size']:,}"] if sizes > 1 else []
-        values = [metric_text(row[name], row[f"{name}_interval"]) for name in extra]
+        values = [plus_minus(row[name], row[f"{name}_interval"]) for name in extra]
         mean = measure.text(row["accuracy"], row["interval"])
         cells.append([str(row["arm"]), *size, number_text(row["lr"]), mean, *values, runs_text(row)])
     caption = " ".join(
@@ -192,13 +193,6 @@ def runs_text(row: Mapping[Any, Any]) -> str:
 def seeds_text(seeds: float) -> str:
     """Return the number of seeds that a difference needs, "-" if it is unknown."""
     return "-" if math.isnan(seeds) else "more test images" if math.isinf(seeds) else f"{seeds:,.0f}"
-
-
-def metric_text(mean: float, interval: float) -> str:
-    """Return the mean of an extra measure with half the width of its interval, "-" if there is none."""
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.4g}" + ("" if math.isnan(interval) else f" ± {interval:.2g}")
 
 
 def tex(text: object) -> str:

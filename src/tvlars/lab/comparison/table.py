@@ -10,10 +10,11 @@ import pandas as pd
 
 from tvlars.lab.comparison.comparison import Comparison
 from tvlars.lab.comparison.pair import said_margin
-from tvlars.lab.comparison.paper import metric_text, number_text, p_text, runs_text, seeds_text
+from tvlars.lab.comparison.paper import number_text, p_text, runs_text, seeds_text
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_best
 from tvlars.lab.console import print_table, say
+from tvlars.lab.errors import plus_minus
 from tvlars.lab.tasks import Measure
 
 P_VALUE, SECONDS, EFFECT = "p (Holm)", "training, s", "Hedges' g_z"
@@ -121,7 +122,7 @@ def _cells(
 
     def metric(name: str) -> Cell:
         key = -math.inf if math.isnan(row[name]) else row[name]
-        return Cell(metric_text(row[name], row[f"{name}_interval"]), key)
+        return Cell(plus_minus(row[name], row[f"{name}_interval"]), key)
 
     def mean(name: str, form: str) -> Cell:
         return Cell(format(row[name], form), row[name]) if done and not math.isnan(row[name]) else Cell("-", -1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data.image_data import ImageData, sample
-from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError
+from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, plus_minus
 from tvlars.lab.measure.noise import NOISE_SAMPLES, measure_noise
 from tvlars.lab.measure.sharpness import BATCH, measure_sharpness
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm
@@ -137,8 +137,8 @@ def add_sharpness(record: Record, row: SharpnessRow | None) -> None:
         record.add_measurement(SHARPNESS, row)
         record.tell(
             f"sharpness after {_where(row.epoch, row.step, row.at.split('; '))}: top eigenvalue {row.hessian_max:.4g}, "
-            f"trace {row.hessian_trace:.4g} ± {row.hessian_trace_error:.2g}, adaptive worst case {row.worst_case:.4g}, "
-            f"{row.statistics} statistics ({row.seconds:.0f} s)"
+            f"trace {plus_minus(row.hessian_trace, row.hessian_trace_error)}, "
+            f"adaptive worst case {row.worst_case:.4g}, {row.statistics} statistics ({row.seconds:.0f} s)"
         )
 
 

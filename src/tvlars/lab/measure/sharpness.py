@@ -125,7 +125,7 @@ def measure_sharpness(
         epoch, step, at: position of the run, and name of the measurement.
         fresh: batches to estimate batch norm's statistics anew; None (default): use the model's own statistics.
         norms: norms of initial weights by name; None (default): unknown.
-        announce: called with each part when it starts, such as "trace, 2 of 5".
+        announce: called with each part when it starts, such as "2 of 5: trace".
 
     Raises:
         UsageError: the extra ``sharpness`` is not installed.
@@ -162,17 +162,17 @@ def scaled_weights(model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], n
 
 def _measured(model: nn.Module, data: list[tuple[Tensor, Tensor]], announce: Callable[[str], None]) -> SharpnessRow:
     arguments = (model, F.cross_entropy, data)
-    announce("top eigenvalue, 1 of 5")
+    announce("1 of 5: top eigenvalue")
     top = sharpness.hessian_eigenvalues(*arguments, tolerance=0.02)
-    announce("trace, 2 of 5")
+    announce("2 of 5: trace")
     trace = sharpness.hessian_trace(*arguments, samples=8)
-    announce("average case, 3 of 5")
+    announce("3 of 5: average case")
     average = sharpness.average_case_sharpness(*arguments, rho=RHO_AVERAGE, samples=8, adaptive=True)
     with LossSurface(*arguments) as surface:
         loss = surface.value()
-    announce("worst case, 4 of 5")
+    announce("4 of 5: worst case")
     worst = sharpness.worst_case_sharpness(*arguments, rho=RHO, steps=5, adaptive=True)
-    announce("worst case of Keskar et al., 5 of 5")
+    announce("5 of 5: worst case of Keskar et al.")
     return SharpnessRow(
         epoch=0,
         step=0,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tvlars.lab.comparison.statistics import mean_and_interval
+from tvlars.lab.errors import plus_minus
 from tvlars.lab.report.arms import Arm, config_of
 from tvlars.lab.report.tables.intervals import Intervals, over_seeds
 
@@ -100,4 +101,4 @@ def _at(rows: pd.DataFrame, key: tuple[str, str], arm: str) -> pd.DataFrame:
 
 def _mean(values: pd.Series[float]) -> str:
     mean, half = mean_and_interval(values.dropna().astype(float).tolist())
-    return "" if np.isnan(mean) else f"{mean:.4g}" + ("" if np.isnan(half) else f" ± {half:.2g}")
+    return "" if np.isnan(mean) else plus_minus(mean, half)

@@ -172,20 +172,20 @@ class BarReporter(LineReporter):
         self.at, left = step, self.left(step)
         minutes, seconds = divmod(round(left or 0), 60)
         clock = "-:--:--" if left is None else f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}{self.in_all(step)}"
-        count = len(f"{self.plan.total_steps}")
-        room = self.console.width - len(f"{self.label} {clock}") - self.bar_width - 2 * count - 5
-        self.progress.update(self.task, completed=step, numbers=self._fitting(room), left=clock)
-
-    def _fitting(self, room: int) -> str:
-        """Return the numbers that fit into so many columns, the most important one always."""
-        there = [name for name in NEEDED if self.numbers.get(name)]
+        there, room = [name for name in NEEDED if self.numbers.get(name)], self._room(clock)
         while len(text := " ".join(self.numbers[name] for name in SHOWN if name in there)) > room and len(there) > 1:
-            there.pop()
-        return text
+            there.pop()  # the most important one stays
+        self.progress.update(self.task, completed=step, numbers=text, left=clock)
+
+    def _room(self, clock: str) -> int:
+        """Return the columns between the bar and the remaining time."""
+        count = len(f"{self.plan.total_steps}")
+        return self.console.width - len(f"{self.label} {clock}") - self.bar_width - 2 * count - 5
 
     def measuring(self, what: str) -> None:
         if self.progress is not None:
-            self.progress.update(self.task, numbers=f"measuring {what} ...")
+            room = max(self._room(self.progress.tasks[0].fields["left"]) - 4, 0)
+            self.progress.update(self.task, numbers=f"measuring {what}"[:room] + " ...")
             self.progress.refresh()
 
     def note(self, text: str) -> None:
@@ -205,11 +205,9 @@ class BarReporter(LineReporter):
 
 def _held_out(row: EpochRow) -> tuple[str, float, float]:
     """Return the name of the split that an epoch was tested on, with loss and accuracy."""
-    return (
-        ("val", row.validation_loss, row.validation_accuracy)
-        if row.validated
-        else ("test", row.test_loss, row.test_accuracy)
-    )
+    if row.validated:
+        return "val", row.validation_loss, row.validation_accuracy
+    return "test", row.test_loss, row.test_accuracy
 
 
 def describe_test(loss: float, accuracy: float) -> str:

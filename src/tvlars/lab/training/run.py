@@ -515,7 +515,7 @@ class Run:
         learner = self.learner
         arguments = (self.config, learner.bare_model, learner.data, learner.normalize, self.record)
         where: dict[str, Any] = dict(epoch=self.epoch, step=self.step, at=due, batch_norms=learner.batch_norms)
-        return sharpness_now(*arguments, **where, announce=lambda part: self.reporter.measuring(f"sharpness: {part}"))
+        return sharpness_now(*arguments, **where, announce=lambda part: self.reporter.measuring(f"sharpness {part}"))
 
     def _noise(self) -> None:
         learner = self.learner
