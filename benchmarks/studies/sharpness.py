@@ -109,7 +109,7 @@ class Sharpness:
                 [f"{arm} / {self.first}", *(_said(self.ratio(name, at, arm, self.first)) for at in self.moments)]
                 for arm in self.arms[1:]
             ]
-            parts += [f"### {title[0].upper()}{title[1:]}", _table(head, lines)]
+            parts += [f"### {title if title.startswith('λ') else title.capitalize()}", _table(head, lines)]
         lines = [[arm, *(self._loss(at, arm) for at in self.moments), self._accuracy(arm)] for arm in self.arms]
         parts += ["### Loss of the images measured on", _table([*head, "test accuracy, %"], lines)]
         return "\n\n".join(parts)
