@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from tvlars.lab import UsageError
 from tvlars.lab.data import load_data
@@ -51,6 +53,16 @@ def test_digits_are_real_and_split_by_class() -> None:
     assert data.train_images.max() == 255
     assert torch.bincount(data.test_labels).tolist() == pytest.approx([36] * 10, abs=2)
     assert "1,437 training and 360 test images of 1 x 8 x 8" in str(data)
+
+
+def test_digits_are_those_of_scikit_learn_in_the_order_of_its_split() -> None:
+    data, raw = load_data("digits"), load_digits()
+    train, test = train_test_split(np.arange(1797), test_size=0.2, random_state=0, stratify=raw.target)
+    pixels = np.rint(raw.images * (255 / 16))[:, None]
+    assert np.array_equal(data.train_images.numpy(), pixels[train])
+    assert np.array_equal(data.test_images.numpy(), pixels[test])
+    assert np.array_equal(data.train_labels.numpy(), raw.target[train])
+    assert np.array_equal(data.test_labels.numpy(), raw.target[test])
 
 
 @pytest.mark.parametrize(("suffix", "below"), [(".gz", ""), ("", ""), (".gz", "FashionMNIST/raw")])

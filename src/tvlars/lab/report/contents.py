@@ -128,10 +128,9 @@ class Report:
     def protocols(self) -> list[str]:
         """Return the sentences on limits of the numbers and on held-out images; if parts differ, each names its own."""
         found = []
-        for part in self.parts:
-            rates = untuned({arm.name: vars(config_of(arm.runs[0])) for arm in part.arms})
-            limits = *remarks(part.table, part.frame, part.measure), *rates, part.protocol
-            found += [(part.title, one) for one in limits]
+        for p in self.parts:
+            rates = untuned({arm.name: vars(config_of(arm.runs[0])) for arm in p.arms})
+            found += [(p.title, one) for one in (*remarks(p.table, p.frame, p.measure), *rates, p.protocol)]
         times = Counter(one for _, one in found)
         said = [f"{title}. {one}" if title and times[one] < len(self.parts) else one for title, one in found]
         return list(dict.fromkeys([*said, *self.tuned, *self.registered]))
