@@ -176,7 +176,7 @@ def test_the_table_has_what_differs_and_fits(
     assert "nesterov" not in out.splitlines()[1]
     *_, missing = out.partition("not shown for lack of room: ")
     assert " ".join(missing.split()).startswith(
-        "weight decay, nesterov, started: --columns chooses, --format csv has all all of them: finished,"
+        "weight decay, nesterov, started; --columns chooses, --format csv has all all of them: finished,"
     )
     lines = re.sub(r"\x1b\[\d*m", "", out).splitlines()
     assert max(len(line) for line in lines if line[0] in "┏┃│") <= 66

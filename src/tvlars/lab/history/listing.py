@@ -168,7 +168,7 @@ class Listing:
         rows = [{title_of(name): text_of(name, row) for name in names} for row in self.rows]
         left = [title_of(name) for name in names if isinstance(self.rows[0].get(name), str)]
         drop = [name and title_of(name) for name in drop]
-        print_table(rows, drop, left, end=": --columns chooses, --format csv has all")
+        print_table(rows, drop, left, end="; --columns chooses, --format csv has all")
 
 
 def list_runs(
