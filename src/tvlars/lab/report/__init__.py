@@ -14,6 +14,7 @@ from tvlars.lab.files.disk import write_whole
 from tvlars.lab.files.marked import check_output, write_output
 from tvlars.lab.report.contents import Report
 from tvlars.lab.report.forms import FORMS, MARKS, page
+from tvlars.lab.report.tuning import folders_of
 from tvlars.lab.run_folder.loaded_run import LoadedRun, load_run
 from tvlars.lab.run_folder.record import read_object, warnings_in
 from tvlars.lab.run_folder.status import Status
@@ -75,7 +76,7 @@ def report(
         by_place.update({run.folder.resolve(): run for run in found})
     runs = list(by_place.values())
     names = [run.config.arm_name if run.config else run.folder.name for run in runs]
-    title = _title("Run" if len(runs) == 1 else "Runs", names)
+    title = _title("Run" if len(runs) == 1 else "Tuning" if folders_of(runs) else "Runs", names)
     notes += _notes(runs)
     stored = _stored(folders, notes)
     declared = Declared(stored.family if family is None else family, check_margin(margin) or stored.margin)

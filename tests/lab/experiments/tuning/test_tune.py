@@ -889,6 +889,7 @@ def test_a_killed_tuning_goes_on_and_reports_fresh_seeds(tmp_path: Path, capsys:
     assert reported["seed"].tolist() == [0, 0]  # the tuning seed is in no table
     assert [row["accuracy"] for row in stored["results"]] == pytest.approx(reported["test_accuracy"].tolist())
     assert f"page: {out / 'final' / 'report.html'}" in told
+    assert "<h1>Tuning of " in (out / "final" / "report.html").read_text()
     assert "trials.csv" in told.splitlines()[-1]
 
 
