@@ -4,7 +4,7 @@
 # make test-wheel: the core's tests on the built wheel, with torch alone. make test-oldest: core and laboratory with
 # the oldest torch that is supported. Both download several GB the first time; test-oldest keeps its environment in build/.
 # make docs: the site, in site/. make figures: draws its figures anew. make notebook: runs examples/quickstart.ipynb anew.
-# make pictures: trains on digits for some minutes, and takes the pictures of the report, which wants Debian's chromium.
+# make pictures: trains on digits for some minutes, and takes the pictures of the report, which requires Debian's chromium.
 
 PYTHON ?= python3
 VENV := .venv

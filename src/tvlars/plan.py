@@ -146,7 +146,7 @@ class Plan:
 
     @property
     def curve(self) -> Schedule | None:
-        """The schedule as a function of the step; None for one of your own."""
+        """The schedule as a function of the step; None for a user-defined schedule."""
         return self._curve
 
     @cached_property
@@ -352,7 +352,7 @@ def plan(
 ) -> Plan:
     """Choose learning rate and schedule in steps for ``epochs`` over ``dataset_size`` samples, or for ``total_steps``.
 
-    Arguments that are given are used as they are; those left at None are chosen. lr is scaled by :func:`scale_lr` from
+    Given arguments are kept; None means chosen by the plan. lr is scaled by :func:`scale_lr` from
     a rate measured at batch size 256. For the layer-wise optimizers it grows with the square root of the batch size up
     to a limit (512 samples for TVLARS, 1,024 for LARS, 2,048 for LAMB): it determines the share of its norm by which a
     step moves a layer, and the share that a layer tolerates does not depend on the batch size.

@@ -50,7 +50,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Facts:
-    """All facts. In dictionaries of reasons, None means that it works."""
+    """Facts that ``doctor`` prints. In dictionaries of reasons, None means that it works."""
 
     versions: dict[str, str]
     system: str

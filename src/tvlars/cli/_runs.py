@@ -68,7 +68,7 @@ def add_options(parser: Parser) -> None:
     text = "runs that meet all conditions on options and results, as optimizer=lars 'test-accuracy>0.9'"
     how: dict[str, Any] = dict(nargs="+", action=Extended, default=[])
     parser.add_argument("--where", type=conditions_of, metavar="CONDITION", help=text, **how)
-    text = "columns to sort by, in descending order after - (default: by folder)"
+    text = "columns to sort by, prefix - for descending order (default: by folder)"
     parser.add_argument("--sort", type=words_of, metavar="COLUMN", help=text, **how)
     text = "options and results to show (default: settings that differ, and the main results)"
     parser.add_argument("--columns", type=words_of, metavar="COLUMN", help=text, **how)

@@ -120,7 +120,7 @@ class TrainConfig:
     validation: float | None = option(
         None,
         "training images held out for validation, the same for every run, stratified by class: a number (5000) or a "
-        "share (0.1) (default: the val folder, if there is one beside test, else none; 0: none)",
+        "share (0.1) (default: the val folder, if there is one beside test, else none, or 0.1 for tune; 0: none)",
         Is.SAME | Is.COMMON,
         metavar="N|SHARE",
     )
@@ -478,7 +478,7 @@ class TrainConfig:
     )
     checkpoint_every: str | None = option(
         None,
-        "how often to save a checkpoint: 5m (or s, h), 2-epochs, 100-steps (default: only when the run is stopped)",
+        "how often to save a checkpoint: 5m (s, h), 2-epochs, 100-steps (default: 5m in sets of runs, else at a stop)",
         Is.MEANS | Is.COMMON,
         metavar="INTERVAL",
     )
@@ -500,7 +500,7 @@ class TrainConfig:
     )
     out: Path | None = option(
         None,
-        "run folder to write, new or empty (default: below runs/)",
+        "folder to write: new or empty for one run; sets of runs continue theirs (default: below runs/)",
         Is.MACHINE | Is.OWN | Is.COMMON,
         not_in_grids="every run has its own folder in that of the sweep",
     )

@@ -57,7 +57,7 @@ class Is(Flag):
     SELF_SUPERVISED = auto()
     """Only for self-supervised learning."""
     SEVERAL = auto()
-    """Only for several processes."""
+    """Only affects runs with several processes."""
     LOADS = auto()
     """Determines which data are loaded."""
     COMMON = auto()

@@ -92,6 +92,16 @@ def test_an_interval_that_goes_far_is_cut_and_leaves_the_estimates_apart() -> No
     assert (view.place(b.value) or 0) - (view.place(a.value) or 0) > 20
 
 
+def test_intervals_that_are_all_wider_than_the_estimates_are_apart_are_whole() -> None:
+    rows = [
+        Estimate("", value, "", value - half, value + half) for value, half in ((0.32, 0.91), (0.28, 2.45), (0.6, 2.25))
+    ]
+    view = Intervals("", rows, zero=True)
+    assert not any(view.cut(end) for row in view.rows for end in (row.low, row.high))
+    same = Intervals("", [Estimate("", 1.0, "", 0.0, 2.0)] * 2)
+    assert (same.cut(0.0), same.cut(2.0)) == (False, False)
+
+
 def test_means_of_seeds_may_be_geometric() -> None:
     found = over_seeds("a", [(1.0, "seed 0"), (100.0, "seed 1"), (math.nan, "seed 2")], "#000000", ".3g", log=True)
     assert found.value == pytest.approx(10.0)

@@ -195,7 +195,7 @@ class Files:
         self.unwritten: dict[str, str] = {}
 
     def write(self, name: str, how: Callable[[], object]) -> None:
-        """Write one file by calling ``how``."""
+        """Write one file with the function ``how``."""
         try:
             how()
             self.unwritten.pop(name, None)

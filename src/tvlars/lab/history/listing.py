@@ -73,7 +73,7 @@ class Listing:
         results: dict[str, None] = {}
         for folder in folders:
             if not folder.is_dir():
-                raise UsageError(f"runs must be in an existing folder, got {str(folder)!r}")
+                raise UsageError(f"runs must be in an existing folder, got {str(folder)!r}, which is not there")
             for row in read_runs(folder, left_out):
                 settings.update(dict.fromkeys(row.settings))
                 results.update(dict.fromkeys(row.results))

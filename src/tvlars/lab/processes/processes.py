@@ -37,7 +37,7 @@ T = TypeVar("T")
 Pending = tuple[int, Tensor, Tensor]
 """Step, loss and number of correct predictions."""
 SIGNALS = tuple(sorted(HANDLED, reverse=True))
-"""SIGTERM before SIGINT before SIGHUP: the first of these that any process received counts."""
+"""Signals by priority, SIGTERM first: the first one that any process received is used."""
 ENDS = (DivergedError, PreemptedError, KeyboardInterrupt)
 """Exceptions for regular ends of a run, which every process raises."""
 DONE, FAILED = b"done", b"failed"

@@ -24,7 +24,7 @@ METRICS, SHARPNESS = "metrics.csv", "sharpness.csv"
 TEST_SHARE = "test_random_share_accuracy"
 """Column of the accuracy on a random share of the test images (``test_share``); those on all have other columns."""
 RUNNING = "running"
-"""Statistics of batch norm that are those of the training."""
+"""Name of batch norm's running statistics."""
 LEAST_STD, LEAST_RANK = 0.1, 2.0
 """Bounds below which a representation is called collapsed."""
 RESULTS = ("test_loss", "test_accuracy", "validation_loss", "validation_accuracy")

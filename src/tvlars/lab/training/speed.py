@@ -29,7 +29,7 @@ TURNS, TURN = 2, 0.5
 FEWEST, MOST = 8, 256
 """Range of the number of images in a turn; a micro-batch is the most."""
 SMALL = 200
-"""Times the fewest images that a run must have for them to be a small part of it."""
+"""Minimum size of a run, as a multiple of the images used for measuring."""
 FASTER = 1.05
 """Least gain for which a precision is chosen that rounds more, or a model is compiled."""
 PRECISIONS = ("32-true", "bf16-mixed")

@@ -16,7 +16,7 @@ from tvlars.lab.tasks import Measure
 MOST_PAIRS = 6
 """Most pairs of arms in a drawing; if there are more, only pairs with the best arm are drawn."""
 REACH = 1.5
-"""Intervals are cut at this multiple of the estimates' spread beyond the estimates."""
+"""Intervals are cut at this multiple of the estimates' spread, or of the median half width, beyond the estimates."""
 EVERY = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -64,11 +64,11 @@ class Intervals:
         inner = [value for row in self.rows for value in (row.value, *(x for x, _ in row.points)) if self._fits(value)]
         inner = [self._scaled(value) for value in inner] or [0.0, 1.0]
         ends = [self._scaled(end) for row in self.rows for end in (row.low, row.high) if self._fits(end)]
+        widths = [self._scaled(r.high) - self._scaled(r.low) for r in self.rows if self._fits(min(r.low, r.high))]
         low, high = min(inner), max(inner)
-        reach = REACH * (high - low) if high > low else math.inf
+        reach = REACH * max(high - low, sorted(widths)[(len(widths) - 1) // 2] / 2 if widths else 0.0)
         low, high = max(min([low, *ends]), low - reach), min(max([high, *ends]), high + reach)
-        if self.zero:
-            low, high = min(low, 0.0), max(high, 0.0)
+        low, high = (min(low, 0.0), max(high, 0.0)) if self.zero else (low, high)
         pad = 0.04 * (high - low) or (0.5 if self.log else 0.05 * abs(high) or 1.0)
         limits = [self._scaled(end) if math.isfinite(end) else end for end in self.limits]
         return max(low - (0 if self.bars else pad), limits[0]), min(high + pad, limits[1])
