@@ -307,9 +307,10 @@ def test_compare_ends_with_the_table_and_the_pages_path(tmp_path: Path) -> None:
     assert re.fullmatch(r"device: (cpu, \d+ threads?|.+), (32-true|bf16-mixed)", lines[0])
     assert done.stdout.count("few steps: 10 optimizer steps are too few") == 1  # for all arms
     assert lines[-2].startswith("Nothing was held out")
-    assert lines[-3] == "2 seeds: no interval, which needs 3 seeds."
-    assert lines[-4].startswith("Batch size 256: no arm learned: none is well above chance level, 10 %; ")
-    assert "; 2 seeds cannot show a difference from " in lines[-4]
-    assert lines[-4].endswith(" at 5 %, 7 can.")
+    assert lines[-3].startswith("The learning rate of tvlars and lamb is the plan's, not tuned; ")
+    assert lines[-4] == "2 seeds: no interval, which needs 3 seeds."
+    assert lines[-5].startswith("Batch size 256: no arm learned: none is well above chance level, 10 %; ")
+    assert "; 2 seeds cannot show a difference from " in lines[-5]
+    assert lines[-5].endswith(" at 5 %, 7 can.")
     assert "run 6 of 6" in done.stdout
     assert (tmp_path / "here" / "report.html").is_file()

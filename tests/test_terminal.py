@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import itertools
 import os
 import pty
 import re
@@ -60,7 +61,9 @@ def test_a_comparison_on_a_terminal(width: int, tmp_path: Path) -> None:
         assert "phi" not in last or name == "tvlars"
         assert "phi" in last or name != "tvlars" or width < 140
     table = [line for line in lines if line.startswith(("┏", "┃", "│"))]
-    assert "test accuracy" in table[1]
+    above = [line.strip("┃").split("┃") for line in itertools.takewhile(lambda line: line[0] == "┃", table[1:])]
+    heads = [" ".join(" ".join(parts).split()) for parts in zip(*above, strict=True)]  # may be broken between words
+    assert heads[:4] == ["optimizer", "batch size", "lr", "test accuracy"]
     rows = [line for line in table if re.search(r"│ +\d+\.\d\d %", line)]
     assert [line.split()[1] for line in rows] == ["tvlars", "lars", "sgd"]
     assert max(map(len, lines)) <= width
