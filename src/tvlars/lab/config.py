@@ -478,7 +478,7 @@ class TrainConfig:
     )
     checkpoint_every: str | None = option(
         None,
-        "how often to save a checkpoint: 5m (s, h), 2-epochs, 100-steps (default: 5m in sets of runs, else at a stop)",
+        "when to save a checkpoint: 5m (or s, h), 2-epochs, 100-steps (default: 5m in sets of runs, else when stopped)",
         Is.MEANS | Is.COMMON,
         metavar="INTERVAL",
     )

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET, errno.ESHUTDOWN)
 """Errors of a pipe or a terminal that is closed for good."""
-WIDE = 160
-"""Columns of a table without a terminal."""
-FOLDED = 16
-"""Columns of the terminal to which texts in tables are folded."""
+Names = Sequence[str]
+WIDE, FOLDED = 160, 16
+"""Columns of a table without a terminal, and columns to which texts in tables are folded."""
 
 
 def say(*lines: str, whole: bool = False) -> None:
@@ -80,21 +79,23 @@ def console(error: bool = False) -> Console:
     return Console(file=file, width=width, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_table(rows: list[dict[str, str]], drop: Sequence[str] = (), left: Sequence[str] = (), end: str = "") -> None:
-    """Print ``rows``, texts by column, at least one. A terminal that is too narrow breaks heads between words, then
-    leaves out the columns ``drop``, the first one first, and names them, with ``end`` after them; cells are not cut.
-    The first column and those of ``left`` are aligned left, and from an empty name in ``drop`` on, folded."""
+def print_table(
+    rows: list[dict[str, str]], drop: Names = (), last: Names = (), left: Names = (), end: str = ""
+) -> None:
+    """Print ``rows``, texts by column, at least one; numbers are never cut. On a terminal that is too narrow, heads are
+    broken between words, then columns of ``drop`` are left out, the first one first, texts are folded, and columns of
+    ``last`` are left out. Their names are printed, with ``end`` after them. Texts are the first column and ``left``."""
     from rich.cells import cell_len
     from rich.table import Table
 
     out, shown, left = console(), list(rows[0]), [next(iter(rows[0])), *left]
     cells = {name: max(cell_len(row[name]) for row in rows) for name in shown}
-    widths = {name: max(cells[name], cell_len(name)) for name in shown}
     heads = {name: max(cells[name], *map(cell_len, name.split())) for name in shown}
-    for name, less in (("", heads), *((name, {one: min(heads[one], FOLDED) for one in left}) for name in drop)):
+    folded = {name: min(wide, FOLDED) if name in left else wide for name, wide in heads.items()}
+    widths = {name: max(cells[name], cell_len(name)) for name in shown}
+    for widest, name in ((heads, ""), *((heads, one) for one in drop), (folded, ""), *((folded, one) for one in last)):
         if out.is_terminal and 1 + sum(3 + widths[one] for one in shown) > out.width:
-            widths |= {} if name else less
-            shown = [one for one in shown if one != name]
+            widths, shown = widest, [one for one in shown if one != name]
     out.width = max(out.width, 1 + sum(3 + widths[name] for name in shown))
     table = Table()
     for name in shown:

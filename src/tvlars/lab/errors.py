@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import signal
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -115,13 +114,6 @@ def listed(names: Iterable[str]) -> str:
     """Return names as a list in words: "lars, lamb and sgd"."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def plus_minus(value: float, error: float = math.nan) -> str:
-    """Return a value in four digits with its error in two, as in "848.5 ± 160"; NaN is "-", and no error."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:.4g}" + ("" if math.isnan(error) else f" ± {float(f'{error:.2g}'):g}")
 
 
 def check_page_packages() -> None:

@@ -15,9 +15,16 @@ from torch.utils._pytree import tree_map
 
 from tvlars._checks import one_line
 from tvlars.lab import memory
-from tvlars.lab.errors import UsageError, plus_minus, unknown
+from tvlars.lab.errors import UsageError, unknown
 from tvlars.lab.imported import GIVEN, is_theirs, load_object, refused, said_path
 from tvlars.lab.metrics import Metric, check_methods, check_metric_name, numbers
+
+
+def plus_minus(value: float, error: float = math.nan) -> str:
+    """Return a value in four digits with its error in two, as in "848.5 ± 160"; NaN is "-", and no error."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.4g}" + ("" if math.isnan(error) else f" ± {float(f'{error:.2g}'):g}")
 
 
 @dataclass(frozen=True)

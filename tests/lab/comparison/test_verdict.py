@@ -505,6 +505,7 @@ def test_rates_that_nobody_tuned_are_said() -> None:
     end = "is the plan's, not tuned; with tuned rates (tvlars tune) the order may change."
     assert untuned({"lars": planned, "adamw": {**given, "lr": None}}) == [f"The learning rate of all arms {end}"]
     assert untuned({"lars": planned, "adamw": given}) == [f"The learning rate of lars {end}"]
-    own = {"optimizer": "./mine.py:build", "lr": None}  # has a rate of its own
-    assert untuned({"mine": own, "adamw": given}) == untuned({"lars": planned}) == []
+    for name in ("./mine.py:build", "torch.optim.NAdam"):  # they have rates of their own
+        assert untuned({"mine": {"optimizer": name, "lr": None}, "adamw": given}) == []
+    assert untuned({"lars": planned}) == []
     assert untuned({"lars": {}, "adamw": given}) == []  # a folder that no longer exists

@@ -14,10 +14,9 @@ from tvlars.lab.comparison.pair import said_margin
 from tvlars.lab.comparison.paired import FEWEST_OF_INTERVAL, LEVEL, POWER, fewest_seeds
 from tvlars.lab.comparison.statistics import SIGNIFICANT, best_arms, metrics_in, named_columns
 from tvlars.lab.config import OPTIONS
-from tvlars.lab.errors import plus_minus
 from tvlars.lab.imported import GIVEN, said_path
 from tvlars.lab.options import Is
-from tvlars.lab.tasks import Measure
+from tvlars.lab.tasks import Measure, plus_minus
 
 TEX = str.maketrans(
     {

@@ -14,8 +14,7 @@ from tvlars.lab.comparison.paper import number_text, p_text, runs_text, seeds_te
 from tvlars.lab.comparison.statistics import metrics_in
 from tvlars.lab.comparison.verdict import beside_best
 from tvlars.lab.console import print_table, say
-from tvlars.lab.errors import plus_minus
-from tvlars.lab.tasks import Measure
+from tvlars.lab.tasks import Measure, plus_minus
 
 P_VALUE, SECONDS, EFFECT = "p (Holm)", "training, s", "Hedges' g_z"
 

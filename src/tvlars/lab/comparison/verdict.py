@@ -16,6 +16,7 @@ from tvlars.lab.comparison.pair import said_margin, test_images_of
 from tvlars.lab.comparison.paired import fewest_seeds
 from tvlars.lab.comparison.statistics import INCONCLUSIVE, best_arms
 from tvlars.lab.errors import listed
+from tvlars.lab.imported import is_import_path
 from tvlars.lab.run_folder.status import Status
 from tvlars.lab.tasks import Measure
 
@@ -45,7 +46,7 @@ def remarks(rows: pd.DataFrame, runs: pd.DataFrame, measure: Measure | None = No
 def untuned(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the sentence on arms with the plan's learning rate; ``configs`` are options of a run of each arm."""
     known = {arm: config for arm, config in configs.items() if "lr" in config}
-    planned = [arm for arm, config in known.items() if config["lr"] is None and ":" not in str(config["optimizer"])]
+    planned = [arm for arm, config in known.items() if config["lr"] is None and not is_import_path(config["optimizer"])]
     if not planned or len(known) == 1:
         return []
     of = "all arms" if len(planned) == len(known) else listed(planned)

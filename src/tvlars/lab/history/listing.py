@@ -164,11 +164,10 @@ class Listing:
     def _print(self, names: list[str], fit: bool) -> None:
         others = [name for name in reversed(names) if name not in (*FIRST, *MAIN, *ACCURACIES, TIME)]
         others.sort(key=lambda name: name in self.results)  # settings go first
-        drop = [*others, *GOES_FIRST, "", *GOES_LAST] if fit else []
         rows = [{title_of(name): text_of(name, row) for name in names} for row in self.rows]
         left = [title_of(name) for name in names if isinstance(self.rows[0].get(name), str)]
-        drop = [name and title_of(name) for name in drop]
-        print_table(rows, drop, left, end="; --columns chooses, --format csv has all")
+        drop, last = ([*map(title_of, some)] if fit else [] for some in ((*others, *GOES_FIRST), GOES_LAST))
+        print_table(rows, drop, last, left, end="; --columns chooses, --format csv has all")
 
 
 def list_runs(

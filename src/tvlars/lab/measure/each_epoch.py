@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from tvlars.lab import memory
 from tvlars.lab.config import TrainConfig
 from tvlars.lab.data.image_data import ImageData, sample
-from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError, plus_minus
+from tvlars.lab.errors import DivergedError, MovedFolderError, PreemptedError
 from tvlars.lab.measure.noise import NOISE_SAMPLES, measure_noise
 from tvlars.lab.measure.sharpness import BATCH, measure_sharpness
 from tvlars.lab.processes.sync_batch_norm import plain_batch_norm
 from tvlars.lab.run_folder.record import Record, initial_norms
 from tvlars.lab.run_folder.rows import RUNNING, SHARPNESS, SharpnessRow
+from tvlars.lab.tasks import plus_minus
 
 T = TypeVar("T")
 SMOOTHED = 3

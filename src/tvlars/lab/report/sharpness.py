@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from tvlars.lab.comparison.statistics import mean_and_interval
-from tvlars.lab.errors import plus_minus
 from tvlars.lab.report.arms import Arm, config_of
 from tvlars.lab.report.tables.intervals import Intervals, over_seeds
+from tvlars.lab.tasks import plus_minus
 
 MEASURES = {
     "hessian_max": "λ₁",

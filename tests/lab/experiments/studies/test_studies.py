@@ -34,6 +34,7 @@ from tvlars.lab.experiments.robustness.page import save_results as save_robustne
 from tvlars.lab.experiments.scaling.page import report_of as report_of_scaling
 from tvlars.lab.experiments.scaling.page import save_results as save_scaling
 from tvlars.lab.experiments.studies.runs import Ran
+from tvlars.lab.report.chart import powers_of_two
 from tvlars.lab.run_folder.status import Status
 
 BASE = TrainConfig(epochs=2, batch_size=128, accelerator="cpu", validation=0.2)
@@ -234,6 +235,11 @@ def test_bad_options_of_scaling_are_one_sentence(options: dict[str, Any], messag
         ScalingConfig(**{"optimizers": ("lars",), "horizons": ("20",), "batch_sizes": (256, 128), **options})
 
 
+def test_an_axis_within_an_octave_has_ticks_between_powers_of_two() -> None:
+    assert powers_of_two([19.0, 25.0]) == [16.0, 20.0, 24.0, 28.0, 32.0]
+    assert powers_of_two([5.0, 25.0]) == [4.0, 8.0, 16.0, 32.0]
+
+
 def test_rates_and_horizons_a_factor_apart() -> None:
     config = RobustnessConfig(optimizers=("tvlars", "lars"), lrs=("5.66:32:xsqrt2", "lars=4:16:x2,24"))
     assert config.rates_of("tvlars") == (5.66, 8.00445, 11.32, 16.0089, 22.64, 32.0178)
@@ -301,8 +307,10 @@ def test_steps_and_critical_batch_size_of_hand_made_runs(tmp_path: Path) -> None
     assert (fit["critical"], fit["least"]) == (pytest.approx(400, rel=1e-3), pytest.approx(50, rel=1e-3))
     assert (fit["low"], fit["high"]) == (pytest.approx(400, rel=0.01), pytest.approx(400, rel=0.01))
     assert fit["extrapolated"] == ""  # 400 is between 64 and 512
-    (outside,) = scaling_of({size: steps[size] for size in (64, 128, 256)}, tmp_path).fits()["extrapolated"]
-    assert outside == "64 to 256"
+    fewer = scaling_of({size: steps[size] for size in (64, 128, 256)}, tmp_path)
+    assert fewer.fits()["extrapolated"].tolist() == ["64 to 256"]
+    for one, legend in ((result, "lars: critical batch size"), (fewer, "lars: critical batch size (extrapolated)")):
+        assert [span.name for span in report_of_scaling(one).charts[0].spans] == [legend]
     assert result.answers() == [
         "lars: 362 steps to 0.8 at batch size 64, 89 at 512; critical batch size 400 samples (95 %: 400 to 400), "
         "fewest steps 50."

@@ -135,7 +135,8 @@ class RobustnessResult(StudyResult):
 
     def notes(self) -> list[str]:
         """Return sentences on few steps, plateaus that reach the end of the grid, and missing results."""
-        said = [f"{'; '.join(few_steps(int(most)))}." for most in [self.runs["steps"].max()] if most < FEW_STEPS]
+        steps = self.runs["steps"].max()
+        said = [f"{'; '.join(few_steps(int(steps)))}."] if steps < FEW_STEPS else []
         for row in self.table().to_dict("records"):
             if where := {"low": "lowest", "high": "highest", "both": "lowest and highest"}.get(row["at_least"]):
                 said.append(f"{row['arm']}: the plateau reaches the {where} rate tried, so its width is a lower bound.")
